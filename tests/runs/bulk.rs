@@ -276,35 +276,6 @@ async fn without_an_answer_the_same_rows_go_again_with_the_same_key() {
     setting.each_once(20);
 }
 
-/// Some of a call's rows cannot make it again; what is known of it stays, and all of them make it with its key.
-#[tokio::test]
-async fn a_part_of_a_call_is_retried_and_then_all_of_it() {
-    let definition = pipeline(&format!("max_rows: 2, max_wait: 5s, {BY_EMAIL}"), "idempotency_key: true", "");
-    let is_well = Arc::<std::sync::atomic::AtomicBool>::default();
-    let shared = is_well.clone();
-    let setting = Setting::new(&definition, move |api, heard| {
-        let answer = api.create(heard);
-        Some(if shared.load(std::sync::atomic::Ordering::SeqCst) { answer } else { status(500, &json!({})) })
-    })
-    .await;
-    let service = setting.place.start(&setting.sandbox, None);
-    let client = setting.client(&service);
-    let id = upload(&client, file(2)).await;
-    assert_eq!(counts(&client.finished(&id).await), (0, 2));
-    is_well.store(true, std::sync::atomic::Ordering::SeqCst);
-    let asked = setting.calls().len();
-    let (answer, retried) = client.post(&format!("/v2/batches/{id}/retry"), &json!({ "rows": [2] })).await;
-    assert_eq!(answer, 200, "{retried}");
-    assert_eq!(counts(&client.finished(&id).await), (0, 2));
-    assert_eq!(setting.calls().len(), asked, "it is not called for without the other one");
-    let codes: BTreeSet<String> = errors(&client, &id).await.into_iter().map(|(code, _)| code).collect();
-    assert!(codes.contains("outcome_unknown"), "{codes:?}");
-    let (answer, retried) = client.post(&format!("/v2/batches/{id}/retry"), &json!({})).await;
-    assert_eq!(answer, 200, "{retried}");
-    assert_eq!(counts(&client.finished(&id).await), (2, 0));
-    setting.each_once(2);
-}
-
 #[tokio::test]
 async fn a_call_that_is_made_at_most_once_is_unknown_for_all_of_its_rows() {
     let definition = pipeline(&format!("max_rows: 10, max_wait: 5s, {BY_EMAIL}"), "idempotent: false", "");

@@ -10,7 +10,7 @@ use penstock_tests::receiver::{Answer, Heard};
 use penstock_tests::{Client, PATIENCE, Place, Service};
 use serde_json::{Value, json};
 
-use crate::bulk::{BY_EMAIL, Setting, counts, emails, file, pipeline, status, upload};
+use crate::bulk::{BY_EMAIL, Setting, counts, emails, errors, file, pipeline, status, upload};
 
 /// Rows in flight.
 const PROCESSING: &str = "SELECT count(*) FROM row_state WHERE status = 2";
@@ -256,4 +256,33 @@ async fn rows_that_gather_are_requeued_when_the_service_stops() {
     let ended = setting.client(&service).finished(&id).await;
     assert_eq!(counts(&ended), (10, 0), "{ended}");
     setting.each_once(10);
+}
+
+/// Some of a call's rows cannot make it again; what is known of it stays, and all of them make it with its key.
+#[tokio::test]
+async fn a_part_of_a_call_is_retried_and_then_all_of_it() {
+    let definition = pipeline(&format!("max_rows: 2, max_wait: 5s, {BY_EMAIL}"), "idempotency_key: true", "");
+    let is_well = Arc::<std::sync::atomic::AtomicBool>::default();
+    let shared = is_well.clone();
+    let setting = Setting::new(&definition, move |api, heard| {
+        let answer = api.create(heard);
+        Some(if shared.load(std::sync::atomic::Ordering::SeqCst) { answer } else { status(500, &json!({})) })
+    })
+    .await;
+    let service = setting.place.start(&setting.sandbox, None);
+    let client = setting.client(&service);
+    let id = upload(&client, file(2)).await;
+    assert_eq!(counts(&client.finished(&id).await), (0, 2));
+    is_well.store(true, std::sync::atomic::Ordering::SeqCst);
+    let asked = setting.calls().len();
+    let (answer, retried) = client.post(&format!("/v2/batches/{id}/retry"), &json!({ "rows": [2] })).await;
+    assert_eq!(answer, 200, "{retried}");
+    assert_eq!(counts(&client.finished(&id).await), (0, 2));
+    assert_eq!(setting.calls().len(), asked, "it is not called for without the other one");
+    let codes: BTreeSet<String> = errors(&client, &id).await.into_iter().map(|(code, _)| code).collect();
+    assert!(codes.contains("outcome_unknown"), "{codes:?}");
+    let (answer, retried) = client.post(&format!("/v2/batches/{id}/retry"), &json!({})).await;
+    assert_eq!(answer, 200, "{retried}");
+    assert_eq!(counts(&client.finished(&id).await), (2, 0));
+    setting.each_once(2);
 }

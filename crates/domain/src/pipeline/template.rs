@@ -140,19 +140,12 @@ pub enum Template {
 pub(super) enum Kind {
     /// Text, or a value.
     Plain,
-    /// Text of which every character counts, blanks around an expression too.
+    /// Text with the blanks around its expressions.
     Exact,
     /// A path: every expression is encoded as one segment's part.
     Path,
     /// XML: every expression is escaped.
     Xml,
-}
-
-impl Kind {
-    /// Whether one expression and nothing else is a value here.
-    fn is_value(self, text: &str) -> bool {
-        self == Self::Plain || (self == Self::Exact && text.trim() == text)
-    }
 }
 
 impl Template {
@@ -173,9 +166,9 @@ impl Template {
         match kind {
             Kind::Path => return Program::template(&text).map(|program| Self::Path(Arc::new(program))),
             Kind::Xml => return Program::template(&text).map(|program| Self::Xml(Arc::new(program))),
-            Kind::Plain | Kind::Exact => {}
+            _ => {}
         }
-        match single_expression(&text).filter(|_| kind.is_value(&text)) {
+        match single_expression(&text, kind) {
             Some(expression) => {
                 Program::expression(expression).map(|program| Self::Expression(Arc::new(program)))
             }
@@ -278,29 +271,32 @@ fn unless_omitted<T>(rendered: Result<T, minijinja::Error>) -> Result<Option<T>,
 
 /// What a template reads, and what of it can never be right.
 pub(super) fn read(filled: &Filled, kind: Kind, names: &Names, answer: bool) -> Reading {
-    match filled {
-        Filled::Plain(text) => Reading { skeleton: text.clone(), ..Reading::default() },
-        Filled::Template(text) => match single_expression(text).filter(|_| kind.is_value(text)) {
-            Some(expression) => inspect::expression(expression, names, answer, &PLAIN),
-            None => inspect::text(text, names, answer, &PLAIN),
-        },
-    }
+    read_with(filled, kind, names, answer, &PLAIN)
 }
 
 /// The same of a template that reads an answer and runs in another environment.
 pub(super) fn read_in(filled: &Filled, names: &Names, environment: &Environment<'_>) -> Reading {
+    read_with(filled, Kind::Plain, names, true, environment)
+}
+
+fn read_with(filled: &Filled, kind: Kind, names: &Names, answer: bool, run_in: &Environment<'_>) -> Reading {
     match filled {
         Filled::Plain(text) => Reading { skeleton: text.clone(), ..Reading::default() },
-        Filled::Template(text) => match single_expression(text) {
-            Some(expression) => inspect::expression(expression, names, true, environment),
-            None => inspect::text(text, names, true, environment),
+        Filled::Template(text) => match single_expression(text, kind) {
+            Some(expression) => inspect::expression(expression, names, answer, run_in),
+            None => inspect::text(text, names, answer, run_in),
         },
     }
 }
 
 /// What stands between `{{` and `}}` when nothing stands around them.
-fn single_expression(text: &str) -> Option<&str> {
-    let inside = text.trim().strip_prefix("{{")?.strip_suffix("}}")?;
+fn single_expression(text: &str, kind: Kind) -> Option<&str> {
+    let text = match kind {
+        Kind::Plain => text.trim(),
+        Kind::Exact => text,
+        Kind::Path | Kind::Xml => return None,
+    };
+    let inside = text.strip_prefix("{{")?.strip_suffix("}}")?;
     // `{{-` and `-}}` trim white space around them; a minus apart from the braces is the expression's own.
     let inside = inside.strip_prefix('-').unwrap_or(inside);
     let inside = inside.strip_suffix('-').unwrap_or(inside);

@@ -130,7 +130,7 @@ impl Worker {
                         return useful_at(rate, cost, load, wait);
                     }
                     // A permit is for what a call is said to take. Rows that ask at once have theirs one after the other by that, and
-                    // what a call gives back comes too late for them: beside the calls under way one row waits.
+                    // what a call leaves of it comes too late for them: beside the calls under way one row waits.
                     1.0 + rate.per_second() * load.service().as_secs_f64() / cost
                 });
                 useful = Some(useful.map_or(rows, |least| least.min(rows)));
