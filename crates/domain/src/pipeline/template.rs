@@ -91,8 +91,7 @@ static XML: LazyLock<Environment<'static>> = LazyLock::new(|| {
     environment
 });
 
-/// Stands before what an expression made in a rendered path. No text of a path holds it, and no value does once it is
-/// encoded.
+/// Stands before what an expression made in a rendered path. No text of a path holds it, and no encoded value does.
 const MADE: char = '\0';
 
 /// All but unreserved characters (RFC 3986, 2.3).
@@ -166,7 +165,7 @@ impl Template {
         match kind {
             Kind::Path => return Program::template(&text).map(|program| Self::Path(Arc::new(program))),
             Kind::Xml => return Program::template(&text).map(|program| Self::Xml(Arc::new(program))),
-            _ => {}
+            Kind::Plain | Kind::Exact => {}
         }
         match single_expression(&text, kind) {
             Some(expression) => {
