@@ -122,8 +122,12 @@ impl Worker {
             let named = dependency.named_rates().filter(|(_, rate)| paces(rate));
             for (name, rate) in named {
                 let Some(calls) = Calls::of(&pipeline, index, name) else { continue };
-                // The first row finds out what a call takes.
-                let rows = uses.taken(index, name).map_or(UNKNOWN_ROWS, |taken| {
+                let taken = uses.taken(index, name);
+                // The first row finds out what a call takes, unless it ends before it comes to one.
+                if taken.is_none() && load.any_left {
+                    continue;
+                }
+                let rows = taken.map_or(UNKNOWN_ROWS, |taken| {
                     let share = self.caller.live_share(dependency, rate);
                     let cost = (taken * calls.of_row * uses.share(index) / share).max(f64::MIN_POSITIVE);
                     if !calls.are_corrected {
