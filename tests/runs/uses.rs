@@ -99,7 +99,7 @@ async fn a_rate_is_for_those_that_call() {
     }
 }
 
-/// What a call gives back of its estimate is there for the next one.
+/// What a call leaves of its estimate is there for the next one.
 #[tokio::test]
 async fn what_is_given_back_is_used() {
     let definition = "name: uses\ncsv: { columns: [ { name: id, required: true }, { name: kind } ] }\n\
