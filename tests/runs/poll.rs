@@ -225,20 +225,20 @@ async fn a_line_whose_result_was_waited_for_has_no_second_effect() {
     };
     receiver.answer_with(job);
     let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
-    let definition = |name: &str, request: &str, retry: &str| {
+    let definition = |name: &str, request: &str, timeout: &str, retry: &str| {
         format!(
             "name: {name}\ncsv: {{ columns: [ {{ name: id, required: true }}, {{ name: note }} ] }}\n\
              dependencies: {{ api: {{ base_url: \"${{INVITE_API_URL}}\", timeout: 8s }} }}\nsteps:\n\
              \x20 - name: create\n    dependency: api\n\
              \x20   request: {{ method: POST, path: /jobs, json: {{ id: \"{{{{ row.id }}}}\" }}, {request} }}\n\
-             \x20   poll: {{ until: \"{{{{ body.state == 'done' }}}}\", path: \"/jobs/{{{{ body.job }}}}\", every: 100ms, timeout: 700ms }}\n\
+             \x20   poll: {{ until: \"{{{{ body.state == 'done' }}}}\", path: \"/jobs/{{{{ body.job }}}}\", every: 100ms, timeout: {timeout} }}\n\
              retry: {{ attempts: 2, throttled_for: 1s, backoff: {{ initial: 50ms, max: 100ms }}{retry} }}\ndispatch: {{ spread: 0s }}\n"
         )
     };
     let mut place = Place::new(&[
-        ("once.yaml", &definition("once", "idempotent: false", "")),
-        ("keyed.yaml", &definition("keyed", "idempotency_key: true", "")),
-        ("late.yaml", &definition("late", "idempotent: false", ", deadline: 400ms")),
+        ("once.yaml", &definition("once", "idempotent: false", "700ms", "")),
+        ("keyed.yaml", &definition("keyed", "idempotency_key: true", "700ms", "")),
+        ("late.yaml", &definition("late", "idempotent: false", "1m", ", deadline: 3s")),
     ]);
     place.set("INVITE_API_URL", receiver.url.clone());
     let key = place.key(&sandbox, "acme");
