@@ -95,6 +95,10 @@ fn of_tries(steps: &[Step], failure: &Failure<'_>) -> Effect {
             code::NOT_STORED | code::UNREADABLE | code::DUPLICATE => Effect::None,
             // The program failed, or its worker died, anywhere on the row's way.
             code::INTERNAL_ERROR | code::WORKER_CRASHED => of_all(steps),
+            // Its time was over while it waited, for the result of a request perhaps.
+            code::DEADLINE_EXCEEDED => Effect::of_any(
+                steps.iter().filter(|step| creates(step) || (step.poll.is_some() && !is_harmless(step))),
+            ),
             // All steps are done, and the result could not be made.
             _ => Effect::of_any(steps.iter().filter(|step| creates(step))),
         };

@@ -147,14 +147,14 @@ async fn stream(
     request: HttpRequest,
 ) -> Result<HttpResponse, Refused> {
     let watched: Watched = query(&request)?;
+    if request.method() == Method::HEAD {
+        return Ok(HttpResponse::Ok().content_type("text/event-stream").finish());
+    }
     if let Some(page) = watched.page {
         return operator_events::stream(visitor, state.get_ref().clone(), page);
     }
     let one = !watched.batch.is_empty();
     let ids = watched.ids()?;
-    if request.method() == Method::HEAD {
-        return Ok(HttpResponse::Ok().content_type("text/event-stream").finish());
-    }
     let Watch { mut seen, mut open, mut arrivals } = watch(&visitor, &state, &ids, watched.newer).await?;
     let admin = visitor.caller.role == KeyRole::Admin;
     let body = async_stream::stream! {

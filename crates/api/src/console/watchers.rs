@@ -9,7 +9,6 @@ use penstock_console::batch::{Live, group_key, state_key};
 use penstock_console::batches::{Line, LineCells};
 use penstock_console::chart::chart;
 use penstock_domain::ids::{BatchSeq, OwnerSeq};
-use penstock_flow::context::error::FlowError;
 use penstock_flow::read::errors;
 use penstock_flow::read::throughput::throughput;
 use penstock_flow::read::view::batch_view;
@@ -145,17 +144,25 @@ async fn look(state: &ApiState, watched: &[BatchSeq]) {
 }
 
 /// Its failed rows by code and step: counted anew when others have failed, as often as that may cost.
-async fn groups(state: &ApiState, batch: &Batch, failed: u32) -> Result<Groups, FlowError> {
+async fn groups(state: &ApiState, batch: &Batch, failed: u32) -> Groups {
     let known = state.watchers.groups(batch.seq);
     let began = Instant::now();
     let ended = batch.ledger.is_finished();
     if known.failed == failed || (!ended && known.again.is_some_and(|again| began < again)) {
-        return Ok(known);
+        return known;
     }
-    let counted = errors::by_code(&state.services, batch).await?.into_iter().take(MOST_GROUPS);
-    let counts = counted.map(|group| (group_key(&group.code, group.step.as_deref()), group.count)).collect();
+    let counted = errors::by_code(&state.services, batch).await;
     let again = Instant::now() + (began.elapsed() * COUNT_SHARE).max(COUNT_EVERY);
-    Ok(Groups { failed, again: Some(again), counts })
+    let counted = match counted {
+        Ok(counted) => counted.into_iter().take(MOST_GROUPS),
+        Err(error) => {
+            // The rest of the batch is shown all the same.
+            tracing::warn!(%error, batch = %batch.id, "failed to count failed rows by code; will retry");
+            return Groups { again: Some(again), ..known };
+        }
+    };
+    let counts = counted.map(|group| (group_key(&group.code, group.step.as_deref()), group.count)).collect();
+    Groups { failed, again: Some(again), counts }
 }
 
 async fn render(state: &ApiState, batch: &Batch) -> Result<Seen, String> {
@@ -167,18 +174,18 @@ async fn render(state: &ApiState, batch: &Batch) -> Result<Seen, String> {
     let line = Line { view: &view, owner: &batch.owner_name };
     let cells = |admin| LineCells { line: &line, admin, now }.render().map_err(|error| error.to_string());
     let page = Live { view: &view, waits: &waits, chart: chart.as_ref(), now }.render();
-    let groups = groups(state, batch, view.counts.failed).await.map_err(|error| error.to_string())?;
+    let groups = groups(state, batch, view.counts.failed).await;
     let id = view.id.to_string();
-    let event = |html: String| {
-        let data = json!({ "id": id, "state": state_key(&view), "groups": *groups.counts, "html": html });
+    let event = |html: String, groups: &[(String, u32)]| {
+        let data = json!({ "id": id, "state": state_key(&view), "groups": groups, "html": html });
         Bytes::from(format!("event: batch\ndata: {data}\n\n"))
     };
     Ok(Seen {
         revision: batch.ledger.revision,
         ended: batch.ledger.is_finished(),
-        page: event(page.map_err(|error| error.to_string())?),
-        line: event(cells(false)?),
-        admin_line: event(cells(true)?),
+        page: event(page.map_err(|error| error.to_string())?, &groups.counts),
+        line: event(cells(false)?, &[]),
+        admin_line: event(cells(true)?, &[]),
         json: serde_json::to_string(&view).map_err(|error| error.to_string())?,
         groups,
         id,

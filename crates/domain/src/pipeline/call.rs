@@ -239,7 +239,7 @@ pub fn json(
 ) -> Option<(JsonTemplate, bool)> {
     let mut reads_body = false;
     let mut each = |written: &str| {
-        let (template, reading) = compiled(written, Kind::Plain, here, read, source).ok_or(())?;
+        let (template, reading) = compiled(written, Kind::Whole, here, read, source).ok_or(())?;
         reads_body |= reading.roots.contains("body");
         Ok::<_, ()>(template)
     };

@@ -137,8 +137,10 @@ pub enum Template {
 /// What a template makes, which decides how its expressions are written out.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Text, or a value.
+    /// Text, or a value. The line break at the end of a YAML block is none of its own.
     Plain,
+    /// The same, with that line break.
+    Whole,
     /// Text with the blanks around its expressions.
     Exact,
     /// A path: every expression is encoded as one segment's part.
@@ -163,14 +165,15 @@ impl Template {
             Filled::Template(text) => text,
         };
         match kind {
-            Kind::Path => return Program::template(&text).map(|program| Self::Path(Arc::new(program))),
+            Kind::Path => return Program::line(&text).map(|program| Self::Path(Arc::new(program))),
             Kind::Xml => return Program::template(&text).map(|program| Self::Xml(Arc::new(program))),
-            Kind::Plain | Kind::Exact => {}
+            Kind::Plain | Kind::Whole | Kind::Exact => {}
         }
         match single_expression(&text, kind) {
             Some(expression) => {
                 Program::expression(expression).map(|program| Self::Expression(Arc::new(program)))
             }
+            None if kind == Kind::Plain => Program::line(&text).map(|program| Self::Mixed(Arc::new(program))),
             None => Program::template(&text).map(|program| Self::Mixed(Arc::new(program))),
         }
     }
@@ -291,7 +294,7 @@ fn read_with(filled: &Filled, kind: Kind, names: &Names, answer: bool, run_in: &
 /// What stands between `{{` and `}}` when nothing stands around them.
 fn single_expression(text: &str, kind: Kind) -> Option<&str> {
     let text = match kind {
-        Kind::Plain => text.trim(),
+        Kind::Plain | Kind::Whole => text.trim(),
         Kind::Exact => text,
         Kind::Path | Kind::Xml => return None,
     };

@@ -18,8 +18,15 @@ use crate::worker::uses::Uses;
 /// While a dependency's next permit is further away than this, its pipeline claims nothing.
 const ADMIT_WITHIN: Duration = Duration::from_millis(500);
 
+/// While one that not every row calls is further away than this, rows go ahead of it.
+const LONG: Duration = Duration::from_secs(2);
+
 /// While a rate is not used up, this many times the rows are claimed that it lets through while one is processed.
 const FREE_AHEAD: f64 = 4.0;
+
+/// What a row's calls cost at least, and how many rows are useful at most: numbers that can be counted on.
+const LEAST_COST: f64 = 1e-6;
+const MOST_USEFUL: f64 = 1e9;
 
 /// This many rows go ahead to a limit that is not known yet, or not for certain any more: of more, all but one would be requeued. Once
 /// one has asked for a permit, rows that continue at a later step do not reach the limit at all.
@@ -68,14 +75,18 @@ impl Worker {
     fn hold_up(&self, pipeline: &str, uses: &Uses) -> HoldUp {
         let Some(pipeline) = self.services.pipelines.get(pipeline) else { return HoldUp::None };
         let mut hold_up = HoldUp::None;
-        for (index, dependency) in called_by_all(&pipeline, uses) {
+        for (index, dependency) in pipeline.dependencies.iter().enumerate() {
+            let wait = self.caller.predicted_wait(dependency);
             let is_over = self.caller.refused_for(dependency, None) >= pipeline.retry.throttled_for;
-            let holds = (self.caller.predicted_wait(dependency) > ADMIT_WITHIN && !is_over)
-                || self.caller.is_crowded(dependency);
-            if holds && pipeline.always_calls(index) {
+            let holds = (wait > ADMIT_WITHIN && !is_over) || self.caller.is_crowded(dependency);
+            if !holds || !pipeline.steps.iter().any(|step| step.dependency == index) {
+                continue;
+            }
+            // Rows that do not call it come to nothing by a short wait. In a long one they go on.
+            if pipeline.always_calls(index) || wait <= LONG {
                 return HoldUp::All;
             }
-            if holds {
+            if uses.is_called_by_all(index) {
                 hold_up = HoldUp::Perhaps;
             }
         }
@@ -83,11 +94,9 @@ impl Worker {
     }
 
     /// Whether the next calls of one of the pipeline's dependencies are probes of its breaker.
-    pub(super) fn is_probing(&self, pipeline: &str, load: &Load) -> bool {
+    pub(super) fn is_probing(&self, pipeline: &str) -> bool {
         let pipeline = self.services.pipelines.get(pipeline);
-        pipeline.is_some_and(|pipeline| {
-            called_by_all(&pipeline, &load.waiting.uses).any(|(_, one)| self.caller.is_probing(one))
-        })
+        pipeline.is_some_and(|pipeline| pipeline.dependencies.iter().any(|one| self.caller.is_probing(one)))
     }
 
     /// How many of a pipeline's rows are useful in flight: as many as its dependencies accept concurrent calls, and a few
@@ -121,7 +130,7 @@ impl Worker {
             }
             let named = dependency.named_rates().filter(|(_, rate)| paces(rate));
             for (name, rate) in named {
-                let Some(calls) = Calls::of(&pipeline, index, name) else { continue };
+                let Some(calls) = Calls::of(&pipeline, index, name, uses) else { continue };
                 let taken = uses.taken(index, name);
                 // The first row finds out what a call takes, unless it ends before it comes to one.
                 if taken.is_none() && load.any_left {
@@ -129,7 +138,7 @@ impl Worker {
                 }
                 let rows = taken.map_or(UNKNOWN_ROWS, |taken| {
                     let share = self.caller.live_share(dependency, rate);
-                    let cost = (taken * calls.of_row * uses.share(index) / share).max(f64::MIN_POSITIVE);
+                    let cost = (taken * calls.of_row / share).max(LEAST_COST);
                     if !calls.are_corrected {
                         return useful_at(rate, cost, load, wait);
                     }
@@ -141,7 +150,7 @@ impl Worker {
             }
         }
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a number of rows")]
-        useful.map(|rows| rows.ceil().max(1.0) as usize)
+        useful.map(|rows| rows.ceil().clamp(1.0, MOST_USEFUL) as usize)
     }
 
     /// Until when an owner's own limits hold its rows up, of which `taken` are about to be claimed. None: they do not, and one
@@ -179,7 +188,7 @@ impl Worker {
             let wait = self.caller.predicted_wait_of(dependency, &own.name);
             let is_over =
                 self.caller.refused_for(dependency, Some(&own.name)) >= pipeline.retry.throttled_for;
-            if wait > ADMIT_WITHIN && !is_over && is_called_by_all(pipeline, index, uses) {
+            if wait > ADMIT_WITHIN && !is_over && (wait <= LONG || is_called_by_all(pipeline, index, uses)) {
                 return Some(wait.min(BELIEVED_FOR).saturating_sub(ADMIT_WITHIN).max(LOOK_AGAIN));
             }
             let Some(rate) = dependency.rate.as_ref().filter(|rate| rate.per_owner) else { continue };
@@ -233,19 +242,19 @@ fn cost_of(pipeline: &Pipeline, dependency: usize, uses: &Uses) -> f64 {
 
 /// The calls of a row that take something of a dependency's limit with a name.
 struct Calls {
-    /// How many they are. A call that carries many rows is a part of one for each of them.
+    /// How many they are, on average.
     of_row: f64,
     /// Whether their answers say what they have taken.
     are_corrected: bool,
 }
 
 impl Calls {
-    /// None: no call takes anything of it.
-    fn of(pipeline: &Pipeline, dependency: usize, name: &str) -> Option<Self> {
-        let steps = pipeline.steps.iter();
-        let steps = steps.filter(|step| step.dependency == dependency && step.costs.are_of(name));
-        #[allow(clippy::cast_precision_loss, reason = "at most 1000")]
-        let of_row: f64 = steps.clone().map(|step| 1.0 / step.rows_per_call() as f64).sum();
+    /// None: no call takes anything of it. What a call for many rows takes is not known by the row.
+    fn of(pipeline: &Pipeline, dependency: usize, name: &str, uses: &Uses) -> Option<Self> {
+        let steps = pipeline.steps.iter().filter(|step| step.dependency == dependency && step.bulk.is_none());
+        let steps = steps.filter(|step| step.costs.are_of(name));
+        let share = |step: &Step| if step.may_call_nothing() { uses.share(dependency) } else { 1.0 };
+        let of_row: f64 = steps.clone().map(share).sum();
         let are_corrected = steps.clone().any(|step| step.costs.are_corrected_of(name));
         (of_row > 0.0).then_some(Self { of_row, are_corrected })
     }

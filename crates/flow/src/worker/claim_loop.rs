@@ -97,7 +97,7 @@ impl Worker {
             }
             let sharing = self.sharing(&name);
             let mut turn = Turns { rows: sharing.most, whole: sharing.at_once > 1 };
-            if self.is_probing(&name, &load) {
+            if self.is_probing(&name) {
                 (allowed, turn.whole) = (1, false);
                 lanes.scatter(&name, self.services.id_generator.unit());
             }

@@ -57,6 +57,8 @@ pub(super) struct Progress {
     pub(super) called: Option<(String, Duration)>,
     /// Others may wait for it.
     pub(super) coming: Option<Coming>,
+    /// The dependencies to which it came at steps that it may leave out, and whether it called them: each counts once a row.
+    pub(super) uses: Vec<(usize, bool)>,
 }
 
 /// An unbroken series of throttled answers of a step.

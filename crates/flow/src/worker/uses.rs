@@ -14,10 +14,12 @@ const LATELY: u32 = 128;
 const NEWEST: f64 = 1.0 / 8.0;
 
 /// From this share on a dependency counts as one that every row calls.
-const ALL: f64 = 0.95;
+const ALL: f64 = 0.8;
 
-/// While a dependency that every row seems to call holds the others up, a row goes ahead this often: it may be one that does not.
+/// While a dependency that every row seems to call holds the others up for long, a row goes ahead this often: it may be one that does
+/// not. After rows that did call it is less often, up to the second of these.
 const SCOUT_EVERY: Duration = Duration::from_millis(250);
+const SCOUT_SELDOM: Duration = Duration::from_secs(30);
 
 /// What was counted of late.
 #[derive(Debug, Default)]
@@ -29,7 +31,10 @@ struct Counts {
     of: HashMap<usize, Use>,
     /// What calls have taken of limits with names, on average.
     taken: HashMap<(usize, String), f64>,
+    /// When the last row went ahead, whether what it does is still open, and how long after it the next one may.
     scouted_at: Option<Instant>,
+    is_scouting: bool,
+    scout_pause: Duration,
 }
 
 #[derive(Debug, Default)]
@@ -45,8 +50,12 @@ impl Uses {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A row came to a step of the dependency that it may leave out.
-    pub(super) fn came(&self, dependency: usize) {
+    /// A row came to a step of the dependency that it may leave out. `noted` is what it came to before.
+    pub(super) fn came(&self, dependency: usize, noted: &mut Vec<(usize, bool)>) {
+        if noted.iter().any(|(known, _)| *known == dependency) {
+            return;
+        }
+        noted.push((dependency, false));
         let mut counts = self.counts();
         let of = counts.of.entry(dependency).or_default();
         of.came += 1;
@@ -56,8 +65,17 @@ impl Uses {
     }
 
     /// It calls.
-    pub(super) fn called(&self, dependency: usize) {
-        self.counts().of.entry(dependency).or_default().called += 1;
+    pub(super) fn called(&self, dependency: usize, noted: &mut [(usize, bool)]) {
+        let Some((_, called)) = noted.iter_mut().find(|(known, _)| *known == dependency) else { return };
+        if std::mem::replace(called, true) {
+            return;
+        }
+        let mut counts = self.counts();
+        counts.of.entry(dependency).or_default().called += 1;
+        if std::mem::take(&mut counts.is_scouting) {
+            // The next one may call as well, and then only waits.
+            counts.scout_pause = (counts.scout_pause * 2).clamp(SCOUT_EVERY * 2, SCOUT_SELDOM);
+        }
     }
 
     /// The share of rows that call it, above 0 and up to 1. Until rows came it is 1.
@@ -81,7 +99,7 @@ impl Uses {
     }
 
     /// A call has taken that much.
-    pub(super) fn took(&self, dependency: usize, named: &[(String, u32)]) {
+    pub(super) fn took<'a>(&self, dependency: usize, named: impl Iterator<Item = &'a (String, u32)>) {
         let mut counts = self.counts();
         for (name, cost) in named {
             let cost = f64::from(*cost);
@@ -99,11 +117,20 @@ impl Uses {
     pub(super) fn may_scout(&self) -> bool {
         let mut counts = self.counts();
         let now = Instant::now();
-        let may = counts.scouted_at.is_none_or(|at| now.saturating_duration_since(at) >= SCOUT_EVERY);
+        let pause = counts.scout_pause.max(SCOUT_EVERY);
+        let may = counts.scouted_at.is_none_or(|at| now.saturating_duration_since(at) >= pause);
         if may {
             counts.scouted_at = Some(now);
+            counts.is_scouting = true;
         }
         may
+    }
+
+    /// A row has ended without a call of a dependency that it may leave out: the next one may be such a row too.
+    pub(super) fn left(&self, noted: &[(usize, bool)]) {
+        if noted.iter().any(|(_, called)| !called) {
+            self.counts().scout_pause = Duration::ZERO;
+        }
     }
 }
 
@@ -117,15 +144,21 @@ mod tests {
         assert!(uses.is_called_by_all(0), "nothing is known");
         let rows = |called: bool, rows: u32| {
             for _ in 0..rows {
-                uses.came(0);
+                let mut noted = Vec::new();
+                uses.came(0, &mut noted);
                 if called {
-                    uses.called(0);
+                    uses.called(0, &mut noted);
+                }
+                // Another step of the same, which the row leaves out, or looks for its result.
+                uses.came(0, &mut noted);
+                if called {
+                    uses.called(0, &mut noted);
                 }
             }
         };
         rows(true, 100);
-        assert!(uses.is_called_by_all(0));
-        rows(false, 10);
+        assert!((uses.share(0) - 1.0).abs() < f64::EPSILON);
+        rows(false, 40);
         assert!(!uses.is_called_by_all(0));
         rows(false, 1000);
         assert!(uses.share(0) < 0.02);
@@ -143,7 +176,7 @@ mod tests {
         assert_eq!(uses.taken(0, "points"), Some(40.0));
         for _ in 0..64 {
             uses.takes(0, &points(40));
-            uses.took(0, &points(12));
+            uses.took(0, points(12).iter());
         }
         assert!(uses.taken(0, "points").is_some_and(|mean| (mean - 12.0).abs() < 0.1));
     }
@@ -153,6 +186,22 @@ mod tests {
         let uses = Uses::default();
         assert!(uses.may_scout());
         assert!(!uses.may_scout());
+        tokio::time::advance(SCOUT_EVERY).await;
+        assert!(uses.may_scout());
+        // Rows that call make it seldom, and one that does not makes it often again.
+        for _ in 0..10 {
+            tokio::time::advance(SCOUT_SELDOM).await;
+            assert!(uses.may_scout());
+            let mut noted = Vec::new();
+            uses.came(0, &mut noted);
+            uses.called(0, &mut noted);
+            uses.left(&noted);
+        }
+        tokio::time::advance(SCOUT_SELDOM / 2).await;
+        assert!(!uses.may_scout());
+        tokio::time::advance(SCOUT_SELDOM / 2).await;
+        assert!(uses.may_scout());
+        uses.left(&[(0, false)]);
         tokio::time::advance(SCOUT_EVERY).await;
         assert!(uses.may_scout());
     }

@@ -188,6 +188,7 @@ impl List {
         match lenient::json(&self.template, values)? {
             Json::Array(items) => Some(items),
             Json::Null => None,
+            Json::String(text) if self.of_xml && text.trim().is_empty() => Some(Vec::new()),
             one => self.of_xml.then(|| vec![one]),
         }
     }

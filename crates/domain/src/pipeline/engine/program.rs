@@ -45,8 +45,15 @@ impl Program {
     /// When it cannot be read.
     pub fn template(text: &str) -> Result<Self, Error> {
         // The parser takes the last line break away, which may be part of what is sent or signed.
-        let end = if text.ends_with('\n') { "\n" } else { "" };
-        let compiled = Compiled::try_new(format!("{text}{end}"), |text| {
+        Self::line(&if text.ends_with('\n') { format!("{text}\n") } else { text.to_owned() })
+    }
+
+    /// The same of what is one line: without the line break at its end.
+    ///
+    /// # Errors
+    /// As [`Program::template`].
+    pub fn line(text: &str) -> Result<Self, Error> {
+        let compiled = Compiled::try_new(text.to_owned(), |text| {
             let parsed = machinery::parse(text, NAME, minijinja::syntax::SyntaxConfig::default())?;
             let mut code = CodeGenerator::new(NAME, text);
             let rewrite = Rewrite::of(text);

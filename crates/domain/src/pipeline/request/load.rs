@@ -67,17 +67,8 @@ impl Loader<'_, '_, '_> {
     }
 
     fn compiled(&mut self, written: &Spanned<String>, kind: Kind) -> Option<(Template, String)> {
-        self.compiled_text(&written.value, written.referenced.line(), kind)
-    }
-
-    /// The same of what has one line: the line break at the end of a YAML block is none of its own.
-    fn compiled_line(&mut self, written: &Spanned<String>, kind: Kind) -> Option<(Template, String)> {
-        self.compiled_text(written.value.trim_end_matches('\n'), written.referenced.line(), kind)
-    }
-
-    fn compiled_text(&mut self, text: &str, line: u64, kind: Kind) -> Option<(Template, String)> {
-        let here = Here { names: self.names, answer: self.answer, line };
-        let (template, reading) = compiled(text, kind, here, self.read, self.source)?;
+        let here = Here { names: self.names, answer: self.answer, line: written.referenced.line() };
+        let (template, reading) = compiled(&written.value, kind, here, self.read, self.source)?;
         self.reads_body |= reading.roots.contains("body");
         Some((template, reading.skeleton))
     }
@@ -108,7 +99,7 @@ impl Loader<'_, '_, '_> {
     }
 
     pub(super) fn path(&mut self, written: &Spanned<String>) -> Option<Template> {
-        let (template, skeleton) = self.compiled_line(written, Kind::Path)?;
+        let (template, skeleton) = self.compiled(written, Kind::Path)?;
         let line = written.referenced.line();
         if !written.value.starts_with('/') {
             self.wrong(line, "path begins with `/`");
@@ -134,7 +125,7 @@ impl Loader<'_, '_, '_> {
     }
 
     pub(super) fn url(&mut self, written: &Spanned<String>) -> Option<Template> {
-        let (template, skeleton) = self.compiled_line(written, Kind::Plain)?;
+        let (template, skeleton) = self.compiled(written, Kind::Plain)?;
         if matches!(template, Template::Text(_)) && !skeleton.is_empty() {
             let message = "`url` is for an address that an earlier answer gave, such as \
                            `{{ steps.start.location }}`; write `path` for one that is always the same";
@@ -171,7 +162,7 @@ impl Loader<'_, '_, '_> {
         for (name, value) in &self.step.request.headers {
             let at = value.referenced.line();
             check_header(&format!("step `{}`", self.step.name), name, at, self.source);
-            let compiled = self.text(value.value.trim_end_matches('\n'), at);
+            let compiled = self.text(&value.value, at);
             headers.extend(compiled.map(|template| (name.clone(), template)));
         }
         headers
@@ -353,7 +344,9 @@ impl Loader<'_, '_, '_> {
         for (key, value) in keys {
             let written = super::super::template::text_of(self.source.json(value));
             let at = value.referenced.line();
-            let template = self.text(&written, at)?;
+            let kind_of = if key == "content" { Kind::Whole } else { Kind::Plain };
+            let here = Here { names: self.names, answer: false, line: at };
+            let (template, _) = compiled(&written, kind_of, here, self.read, self.source)?;
             match key.as_str() {
                 "content" => content = Some(template),
                 "filename" => filename = Some(template),

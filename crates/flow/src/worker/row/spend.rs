@@ -48,7 +48,9 @@ impl RowTask<'_> {
         // What a step takes of a limit with a name, its request took: looks at what became of it do not.
         if at.look.is_none() {
             spend.named = cost.named;
-            self.uses.takes(at.step.dependency, &spend.named);
+            if at.step.bulk.is_none() {
+                self.uses.takes(at.step.dependency, &spend.named);
+            }
             spend.corrected = at.step.costs.are_corrected().then(|| self.call_number(at));
         }
         if values.iter().all(Option::is_none) {
@@ -84,16 +86,25 @@ impl RowTask<'_> {
         answer: &Answer,
         progress: &Progress,
     ) {
-        if spend.corrected.is_none() {
-            return self.uses.took(at.step.dependency, &spend.named);
-        }
-        let Some(response) = answer.response.as_ref() else { return };
+        let response = answer.response.as_ref().filter(|_| spend.corrected.is_some());
+        let Some(response) = response else { return self.took(at, spend, &[]) };
         let view = ResponseView { status: response.status, headers: &response.headers, body: &response.body };
         let actual = at.step.actual_costs(&self.context(row, progress), view);
-        self.uses.took(at.step.dependency, &actual);
+        self.took(at, spend, &actual);
         if !actual.is_empty() {
             let owner = &self.work.owner_name;
             self.caller.correct(self.dependency(at), owner, spend, &actual, answer.left_at).await;
+        }
+    }
+}
+
+impl RowTask<'_> {
+    /// A call has taken what its answer says, and of other limits with names what was known before.
+    fn took(&self, at: StepAt<'_>, spend: &Spend, actual: &[(String, u32)]) {
+        let is_said = |name: &str| actual.iter().any(|(said, _)| said == name);
+        let known = spend.named.iter().filter(|(name, _)| !is_said(name));
+        if at.step.bulk.is_none() {
+            self.uses.took(at.step.dependency, actual.iter().chain(known));
         }
     }
 }

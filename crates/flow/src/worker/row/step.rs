@@ -22,8 +22,8 @@ impl RowTask<'_> {
         row: &RowValues,
         progress: &mut Progress,
     ) -> StepResult {
-        if at.step.may_call_nothing() && matches!(kept, None | Some(Kept::Nothing)) {
-            self.uses.came(at.step.dependency);
+        if at.step.may_call_nothing() {
+            self.uses.came(at.step.dependency, &mut progress.uses);
         }
         match &at.step.cache {
             Some(cache) => self.shared_step(at, cache, kept, row, progress).await,
@@ -40,10 +40,13 @@ impl RowTask<'_> {
         progress: &mut Progress,
     ) -> StepResult {
         match kept {
-            Some(Kept::Poll(poll)) if at.step.bulk.is_some() => {
-                return self.bulk_look(at, poll, row, progress).await;
+            Some(Kept::Poll(poll)) => {
+                self.uses.called(at.step.dependency, &mut progress.uses);
+                return match at.step.bulk {
+                    Some(_) => self.bulk_look(at, poll, row, progress).await,
+                    None => self.look(at, poll, row, progress).await,
+                };
             }
-            Some(Kept::Poll(poll)) => return self.look(at, poll, row, progress).await,
             Some(Kept::Answer(answer)) => {
                 if let Some(result) = self.read_kept(at, &answer, row, progress) {
                     return result;
@@ -56,9 +59,7 @@ impl RowTask<'_> {
             Ok(true) => return StepResult::Done,
             Err(settled) => return StepResult::Settled(*settled),
         }
-        if at.step.may_call_nothing() {
-            self.uses.called(at.step.dependency);
-        }
+        self.uses.called(at.step.dependency, &mut progress.uses);
         if at.step.bulk.is_some() {
             return self.bulk_step(at, row, progress).await;
         }
