@@ -8,7 +8,7 @@ use minijinja::value::ValueKind;
 use minijinja::{Environment, ErrorKind, UndefinedBehavior, Value};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::engine::{self, Program};
+use super::engine::{self, Program, holds_undefined};
 use super::inspect::{self, Reading};
 use super::names::Names;
 use super::vars::Filled;
@@ -44,19 +44,6 @@ pub(super) fn environment() -> Environment<'static> {
         out.write_str(&engine::text_of(value)?).map_err(minijinja::Error::from)
     });
     environment
-}
-
-/// Whether a list or map of the template's own making holds what is not there: written out it would be null, or the word
-/// `undefined`.
-fn holds_undefined(value: &Value) -> bool {
-    let missing = |item: &Value| item.is_undefined() || holds_undefined(item);
-    match value.kind() {
-        ValueKind::Seq => value.try_iter().is_ok_and(|mut items| items.any(|item| missing(&item))),
-        ValueKind::Map => value
-            .try_iter()
-            .is_ok_and(|mut keys| keys.any(|key| value.get_item(&key).is_ok_and(|item| missing(&item)))),
-        _ => false,
-    }
 }
 
 fn path_environment() -> Environment<'static> {

@@ -24,7 +24,7 @@ pub(super) use error::Refusal;
 pub(super) use names::{NOW, OMIT, Omitted, is_omit, is_omitted, omitted};
 pub(super) use program::Program;
 pub(super) use text::{path_text, text_of, xml_text};
-pub(super) use value::{from_fields, from_json, from_texts, is_true, to_json};
+pub(super) use value::{from_fields, from_json, from_texts, holds_undefined, is_true, to_json};
 
 /// Adds exact numbers to an environment.
 pub(super) fn install(environment: &mut Environment<'static>) {

@@ -11,6 +11,19 @@ use super::names::{is_omit, refuse_omit};
 use super::number::{self, as_exact};
 use crate::json::{JsonError, MAX_EXPRESSION_DEPTH, is_private_key};
 
+/// Whether a list or map of the template's own making holds what is not there: written out it would be null, or the word
+/// `undefined`.
+pub fn holds_undefined(value: &Value) -> bool {
+    let missing = |item: &Value| item.is_undefined() || holds_undefined(item);
+    match value.kind() {
+        ValueKind::Seq => value.try_iter().is_ok_and(|mut items| items.any(|item| missing(&item))),
+        ValueKind::Map => value
+            .try_iter()
+            .is_ok_and(|mut keys| keys.any(|key| value.get_item(&key).is_ok_and(|item| missing(&item)))),
+        _ => false,
+    }
+}
+
 /// A JSON value as the templates see it.
 pub fn from_json(json: &serde_json::Value) -> Value {
     match json {
