@@ -129,7 +129,8 @@ impl Uses {
     /// A row has ended without a call of a dependency that it may leave out: the next one may be such a row too.
     pub(super) fn left(&self, noted: &[(usize, bool)]) {
         if noted.iter().any(|(_, called)| !called) {
-            self.counts().scout_pause = Duration::ZERO;
+            let mut counts = self.counts();
+            (counts.scout_pause, counts.is_scouting) = (Duration::ZERO, false);
         }
     }
 }
