@@ -40,6 +40,7 @@ pub mod history;
 pub mod ingest;
 pub mod keyless;
 pub mod limits;
+mod looks;
 pub mod media;
 mod middleware;
 pub mod multipart;

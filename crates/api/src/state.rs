@@ -16,7 +16,7 @@ use crate::address_rates::AddressRates;
 use crate::budgets::Budgets;
 use crate::connections::{Connections, IDLE, Limits};
 use crate::console::Provider;
-use crate::console::operator_events::OperatorLooks;
+use crate::looks::OperatorLooks;
 use crate::quotas::{Most, Quotas};
 use crate::rates::{PerMinute, Rates};
 use crate::report_index::Reports;

@@ -2,9 +2,8 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
 
-use actix_web::http::{Method, StatusCode, header};
+use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpRequest, HttpResponse, ResponseError as _, web};
 use bytes::Bytes;
 use futures::StreamExt as _;
@@ -14,6 +13,7 @@ use penstock_store::owners::KeyRole;
 use serde::Deserialize;
 
 use crate::auth::Caller;
+use crate::console::event_stream::{KEY_EVERY, STILL_HERE, event_stream};
 use crate::console::operator_events::{self, LivePage};
 use crate::console::visitor::Visitor;
 use crate::console::watchers::{look_at, look_for_new};
@@ -24,12 +24,6 @@ use crate::state::ApiState;
 
 /// Batches that one page watches, at most: as many as a list shows.
 const MOST: usize = 25;
-
-/// How often the session's key is looked for again, and something is sent so that the connection stays open.
-pub(super) const KEY_EVERY: Duration = Duration::from_secs(15);
-
-/// What is sent so that a connection without news stays open.
-pub(super) const STILL_HERE: Bytes = Bytes::from_static(b": still here\n\n");
 
 /// New batches that a list counts; its reader has looked away for long.
 const MOST_NEW: usize = 1000;
@@ -193,17 +187,6 @@ async fn stream(
         }
     };
     Ok(event_stream(body))
-}
-
-/// An answer that goes on: server-sent events.
-pub(super) fn event_stream(
-    events: impl futures::Stream<Item = Result<Bytes, Problem>> + 'static,
-) -> HttpResponse {
-    let mut response = HttpResponse::Ok();
-    response.content_type("text/event-stream");
-    // Compression would hold events back until its buffer is full.
-    response.insert_header((header::CONTENT_ENCODING, "identity"));
-    response.streaming(Box::pin(events))
 }
 
 /// What is seen of a batch, each time that it changes.

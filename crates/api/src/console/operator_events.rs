@@ -1,6 +1,5 @@
 //! Live pages of operators: limits and operations. One look at them, rendered once, is for everybody who has such a page open.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix_web::HttpResponse;
@@ -9,9 +8,8 @@ use penstock_console::Template as _;
 use penstock_console::layout::{Nav, Page};
 use serde::Deserialize;
 use serde_json::json;
-use tokio::sync::Mutex;
 
-use crate::console::events::{KEY_EVERY, STILL_HERE, event_stream};
+use crate::console::event_stream::{KEY_EVERY, STILL_HERE, event_stream};
 use crate::console::visitor::Visitor;
 use crate::console::watchers::WATCHER;
 use crate::console::{Refused, limits, operations};
@@ -21,44 +19,12 @@ use crate::state::ApiState;
 /// How often a page is shown anew.
 const SHOW_EVERY: Duration = Duration::from_secs(5);
 
-/// How old a look may be that is shown: it was made after the page that shows it was asked for.
-const RECENT: Duration = Duration::from_secs(4);
-
 /// A page of operators that is shown anew while it is open.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum LivePage {
     Limits,
     Operations,
-}
-
-/// An event that was made last, for as long as it is recent.
-#[derive(Debug, Default)]
-struct Recent(Mutex<Option<(Instant, Bytes)>>);
-
-impl Recent {
-    /// What was seen last, or else what is seen now; others wait for that look and have it as well.
-    async fn or_look<E>(&self, look: impl Future<Output = Result<Bytes, E>>) -> Result<Bytes, E> {
-        let mut last = self.0.lock().await;
-        if let Some((at, seen)) = &*last
-            && at.elapsed() < RECENT
-        {
-            return Ok(seen.clone());
-        }
-        let seen = look.await?;
-        *last = Some((Instant::now(), seen.clone()));
-        Ok(seen)
-    }
-}
-
-/// What operators' pages share. Cheap to clone.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct OperatorLooks(Arc<Looks>);
-
-#[derive(Debug, Default)]
-struct Looks {
-    limits: Recent,
-    operations: Recent,
 }
 
 /// Sends the page anew while it is open. It ends when the session or its key does, or when the service stops.
@@ -81,10 +47,10 @@ pub(super) fn stream(visitor: Visitor, state: ApiState, shown: LivePage) -> Resu
                     break;
                 }
             }
-            let looks = &state.operator_looks.0;
+            let looks = &state.operator_looks;
             let recent = match shown {
-                LivePage::Limits => &looks.limits,
-                LivePage::Operations => &looks.operations,
+                LivePage::Limits => looks.limits(),
+                LivePage::Operations => looks.operations(),
             };
             match recent.or_look(look(&state, shown)).await {
                 Ok(event) => yield Ok::<_, Problem>(event),
@@ -114,21 +80,4 @@ async fn look(state: &ApiState, shown: LivePage) -> Result<Bytes, String> {
     };
     let html = html.map_err(|error| error.to_string())?;
     Ok(Bytes::from(format!("event: page\ndata: {}\n\n", json!(html))))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_recent_look_is_shared() {
-        let recent = Recent::default();
-        let look = |seen: &'static str| async move { Ok::<_, String>(Bytes::from_static(seen.as_bytes())) };
-        assert_eq!(recent.or_look(look("first")).await.unwrap(), "first");
-        assert_eq!(recent.or_look(look("second")).await.unwrap(), "first");
-        let old = Instant::now().checked_sub(RECENT);
-        *recent.0.lock().await = old.map(|at| (at, Bytes::new()));
-        recent.or_look(async { Err::<Bytes, _>("no".to_owned()) }).await.unwrap_err();
-        assert_eq!(recent.or_look(look("third")).await.unwrap(), "third");
-    }
 }

@@ -117,7 +117,7 @@ impl RowTask<'_> {
 
     /// The row was recorded for a call that cannot be made again with the same rows.
     fn broken(&self, at: StepAt<'_>, progress: &mut Progress) -> StepResult {
-        let over = forgets_broken(at);
+        let over = at.forgets_broken();
         progress.together = Together::of(1, over, &self.gatherer.writer, Reserved::default()).pop();
         StepResult::Settled(self.failed(at, broken(at), progress))
     }
@@ -235,12 +235,6 @@ impl RowTask<'_> {
         let at = StepAt { look: Some(&kept), ..at };
         self.bulk_step(at, row, progress).await
     }
-}
-
-/// Whether a recorded call that cannot be made now, because some of its rows are not there, is forgotten. Of a keyed request its rows
-/// are remembered: once all of them are retried, the same call is made with its key. Looks may be made one by one.
-pub(super) fn forgets_broken(at: StepAt<'_>) -> bool {
-    !at.step.keyed || at.look.is_some()
 }
 
 fn broken(at: StepAt<'_>) -> Problem {

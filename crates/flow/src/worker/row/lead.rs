@@ -18,7 +18,6 @@ use crate::worker::bulk::Together;
 use crate::worker::bulk::gather::{Gathering, Key, Mates, Member, Replied, Reply};
 use crate::worker::progress::Progress;
 use crate::worker::row::answer::{Answer, NotMade};
-use crate::worker::row::bulk::forgets_broken;
 use crate::worker::row::poll::poll_ends;
 use crate::worker::row::render::forbidden;
 use crate::worker::row::task::{RowTask, StepAt};
@@ -110,7 +109,7 @@ impl RowTask<'_> {
     fn reply_apart(&self, at: StepAt<'_>, members: Vec<Member>, call: CallId) {
         let not_made = match self.gatherer.mates(call) {
             Mates::Broken if !(self.draining)() => {
-                return self.reply_all(members, Some(call), forgets_broken(at), || Reply::Broken);
+                return self.reply_all(members, Some(call), at.forgets_broken(), || Reply::Broken);
             }
             Mates::Requeued(until) => NotMade::NotAlone(until),
             Mates::Coming | Mates::Broken => NotMade::NotNow,
@@ -250,7 +249,7 @@ impl RowTask<'_> {
             }
         }
         if prepared.members.len() < rows && round.recorded.is_some() {
-            self.reply_all(prepared.members, round.recorded, forgets_broken(at), || Reply::Broken);
+            self.reply_all(prepared.members, round.recorded, at.forgets_broken(), || Reply::Broken);
             return None;
         }
         Some(prepared).filter(|prepared| !prepared.members.is_empty())

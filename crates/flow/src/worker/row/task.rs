@@ -75,6 +75,14 @@ impl StepAt<'_> {
     }
 }
 
+impl StepAt<'_> {
+    /// Whether a recorded call that cannot be made now, because some of its rows are not there, is forgotten. Of a keyed request its
+    /// rows are remembered: once all of them are retried, the same call is made with its key. Looks may be made one by one.
+    pub(super) fn forgets_broken(&self) -> bool {
+        !self.step.keyed || self.look.is_some()
+    }
+}
+
 impl RowTask<'_> {
     /// The row's number in its file.
     pub(super) fn number(&self) -> u32 {
