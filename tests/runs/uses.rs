@@ -8,6 +8,8 @@ use penstock_tests::receiver::{Answer, Heard, Receiver};
 use penstock_tests::{Client, Place, Service};
 use serde_json::{Value, json};
 
+use crate::storage::until;
+
 /// Two steps at two dependencies; what is said of the first, and of its dependency.
 fn pipeline(step: &str, dependency: &str) -> String {
     format!(
@@ -53,14 +55,12 @@ impl Scene {
     /// Waits until so many rows have completed; how long that took.
     async fn completed(&self, batch: &str, rows: u64) -> Duration {
         let began = Instant::now();
-        loop {
+        until("the rows complete", async || {
             let seen: Value = self.client.get(&format!("/v2/batches/{batch}")).await;
-            if seen["counts"]["completed"].as_u64() >= Some(rows) {
-                return began.elapsed();
-            }
-            assert!(began.elapsed() < penstock_tests::PATIENCE, "{seen}");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+            seen["counts"]["completed"].as_u64() >= Some(rows)
+        })
+        .await;
+        began.elapsed()
     }
 }
 

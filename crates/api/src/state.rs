@@ -16,7 +16,7 @@ use crate::address_rates::AddressRates;
 use crate::budgets::Budgets;
 use crate::connections::{Connections, IDLE, Limits};
 use crate::console::Provider;
-use crate::looks::OperatorLooks;
+use crate::looks::OperatorPages;
 use crate::quotas::{Most, Quotas};
 use crate::rates::{PerMinute, Rates};
 use crate::report_index::Reports;
@@ -74,7 +74,7 @@ pub struct ApiState {
     /// What is seen of the batches whose pages somebody looks at.
     pub(crate) watchers: Watchers,
     /// What operators see, for every page that shows it.
-    pub(crate) operator_looks: OperatorLooks,
+    pub(crate) operator_pages: OperatorPages,
     /// Cancelled when the service stops: who listens to events is let go.
     pub stop: CancellationToken,
 }
@@ -136,7 +136,7 @@ impl ApiState {
             sign_ins: AddressRates::new(SIGN_INS_PER_MINUTE),
             oidc,
             watchers: Watchers::default(),
-            operator_looks: OperatorLooks::default(),
+            operator_pages: OperatorPages::default(),
             stop,
         })
     }

@@ -206,6 +206,15 @@ mod tests {
         ] {
             assert_eq!(judged(step, tries), repeated, "{step:?} {tries:?}");
         }
+        let polls = "name: p\ncsv: { columns: [ { name: a } ] }\ndependencies: { d: { base_url: \"http://d.example\" } }\n\
+            steps: [ { name: s, dependency: d, request: { method: POST, path: /a }, poll: { until: \"{{ body.done }}\", path: /a } } ]\n";
+        let polls = Pipeline::load("p.yaml", polls, &|_| None).unwrap().steps;
+        let overdue = |steps: &[Step]| {
+            let code = "deadline_exceeded";
+            of_failed(steps, &Failure { code, step: None, tries: &[], answered: false, crashed: false })
+        };
+        assert_eq!(overdue(&polls), Effect::Unkeyed, "its time may have been over between two looks");
+        assert_eq!(overdue(&steps[..2]), Effect::None);
         let twice = |steps: &[Step], step, code| {
             of_failed(steps, &Failure { code, step, tries: &[], answered: false, crashed: false })
                 != Effect::None

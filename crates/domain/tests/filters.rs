@@ -166,6 +166,11 @@ fn a_step_is_called_when_its_condition_is_true() {
     let skipped = RowContext { steps: &json!({ "s": {} }).as_object().unwrap().clone(), ..here };
     assert_eq!(pipeline.result(&skipped).unwrap()["id"], json!("none"));
     for (when, more, wanted) in [
+        (
+            "true",
+            ", otherwise: { id: row.a }",
+            "otherwise `id`: `row.a` is a text as it stands; write `{{ row.a }}`",
+        ),
         ("\"row.country == 'x'\"", "", "`row.country == 'x'` is no condition; write `{{ … }}`"),
         ("", ", otherwise: { id: 1 }", "`otherwise` is for a step that has `when`"),
         ("7", "", "`when` is a condition"),

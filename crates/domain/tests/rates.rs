@@ -71,6 +71,10 @@ fn what_a_list_of_limits_can_get_wrong() {
         ("{ limit: 1, period: 1d, window: calendar }", "above the limit of `d`, which is 1"),
         ("[{ name: t, limit: 5, period: 1s }, { name: t, limit: 6, period: 1m }]", "two rates are named `t`"),
         ("{ limit: 5, period: 1s, burst: 2, per: \"{{ row.b }}\" }", "unknown column `b`"),
+        (
+            "{ limit: 5, period: 1s, burst: 2, per: row.a }",
+            "per: `row.a` is a text as it stands; write `{{ row.a }}`",
+        ),
         ("{ limit: 5, period: 1s, burst: 2, per: \"{{ body.b }}\" }", "`body` is the answer's"),
         ("{ limit: 5, period: 1s, burst: 2, window: daily }", "daily"),
         ("{ limit: 5, period: 1s, burst: 2, pre: x }", "unknown key `pre`"),

@@ -22,8 +22,13 @@ pub struct Budget {
     pub quota: Option<f64>,
 }
 
-/// The budget that an answer tells of; none when it tells of none that counts calls, or not when it ends.
-pub fn read(headers: &BTreeMap<String, String>, now: Timestamp) -> Option<Budget> {
+/// The budget that an answer tells of; none when it tells of none that counts calls, or not when it ends. Of several that `matters`
+/// takes the one of which least is left.
+pub fn read(
+    headers: &BTreeMap<String, String>,
+    now: Timestamp,
+    matters: impl Fn(&Budget) -> bool,
+) -> Option<Budget> {
     if !headers.keys().any(|name| name.contains("ratelimit") || name.contains("rate-limit")) {
         return None;
     }
@@ -36,6 +41,7 @@ pub fn read(headers: &BTreeMap<String, String>, now: Timestamp) -> Option<Budget
     limits_of(headers, now)
         .into_iter()
         .filter_map(budget)
+        .filter(matters)
         .min_by(|a, b| a.left.total_cmp(&b.left).then(b.reset.cmp(&a.reset)))
 }
 
@@ -123,7 +129,7 @@ mod tests {
             (vec![("retry-after", "5")], None),
         ] {
             let map = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-            assert_eq!(read(&map, NOW), budget, "{headers:?}");
+            assert_eq!(read(&map, NOW, |_| true), budget, "{headers:?}");
         }
     }
 }

@@ -13,11 +13,15 @@ use crate::console::event_stream::{KEY_EVERY, STILL_HERE, event_stream};
 use crate::console::visitor::Visitor;
 use crate::console::watchers::WATCHER;
 use crate::console::{Refused, limits, operations};
+use crate::looks::Shown;
 use crate::problem::Problem;
 use crate::state::ApiState;
 
 /// How often a page is shown anew.
 const SHOW_EVERY: Duration = Duration::from_secs(5);
+
+/// How long one look is shown to everybody: less than that, so that a page never goes back to what was before it.
+const HOLDS: Duration = Duration::from_secs(4);
 
 /// A page of operators that is shown anew while it is open.
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -47,12 +51,11 @@ pub(super) fn stream(visitor: Visitor, state: ApiState, shown: LivePage) -> Resu
                     break;
                 }
             }
-            let looks = &state.operator_looks;
-            let recent = match shown {
-                LivePage::Limits => looks.limits(),
-                LivePage::Operations => looks.operations(),
+            let last = match shown {
+                LivePage::Limits => state.operator_pages.limits(),
+                LivePage::Operations => state.operator_pages.operations(),
             };
-            match recent.or_look(look(&state, shown)).await {
+            match last.or_ask(HOLDS, look(&state, shown)).await {
                 Ok(event) => yield Ok::<_, Problem>(event),
                 Err(error) => {
                     tracing::debug!(error, "failed to look at what an operator's page shows; will retry");
@@ -65,7 +68,7 @@ pub(super) fn stream(visitor: Visitor, state: ApiState, shown: LivePage) -> Resu
 }
 
 /// The event that shows a page anew. It is for everybody: the tokens of its forms are empty, and each page has its own.
-async fn look(state: &ApiState, shown: LivePage) -> Result<Bytes, String> {
+async fn look(state: &ApiState, shown: LivePage) -> Shown {
     let _turn = state.budgets.read(WATCHER).await.map_err(|problem| problem.detail)?;
     let frame = |title| Page::new(title, Nav::None, None, state.services.clock.now());
     let html = match shown {

@@ -88,6 +88,7 @@ pub fn cache(
         source.error(definition.referenced, format!("step `{}`: {why}", step.name));
     }
     let here = Here { names, answer: false, line: key.referenced.line() };
+    call::check_braces(&format!("step `{}`: cache.key", step.name), &key.value, here.line, source);
     let key = call::text(&key.value, here, read, source)?;
     Some(Cache { key, ttl: ttl.value.0, scope: *scope })
 }

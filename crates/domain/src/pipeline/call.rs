@@ -214,7 +214,9 @@ fn output(
     let mut reads_body = false;
     for (name, value) in &step.output {
         let at = Here { names, answer: true, line: value.referenced.line() };
-        if let Some((template, reads)) = json(&source.json(value), at, read, source) {
+        let value = source.json(value);
+        check_value(&format!("step `{}`: output `{name}`", step.name), &value, at.line, source);
+        if let Some((template, reads)) = json(&value, at, read, source) {
             if reads && step.request.method == Method::Head {
                 let message = "an answer to HEAD has no body; use GET, or read `headers`";
                 source.error(at.line, format!("step `{}`: {message}", step.name));
@@ -224,6 +226,25 @@ fn output(
         }
     }
     (output, reads_body)
+}
+
+/// Names of values with which expressions begin.
+const ROOTS: [&str; 8] = ["row", "context", "steps", "body", "headers", "owner", "item", "result"];
+
+/// Refuses `row.id` where only `{{ row.id }}` makes sense: without braces it is that text.
+pub fn check_braces(whose: &str, written: &str, line: u64, source: &mut Source<'_>) {
+    let is_path = written.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '.');
+    if is_path && written.split_once('.').is_some_and(|(root, _)| ROOTS.contains(&root)) {
+        source
+            .error(line, format!("{whose}: `{written}` is a text as it stands; write `{{{{ {written} }}}}`"));
+    }
+}
+
+/// The same of a value that may be of another type.
+pub fn check_value(whose: &str, value: &serde_json::Value, line: u64, source: &mut Source<'_>) {
+    if let Some(written) = value.as_str() {
+        check_braces(whose, written, line, source);
+    }
 }
 
 pub fn text(written: &str, here: Here<'_>, read: &mut Read, source: &mut Source<'_>) -> Option<Template> {
@@ -239,7 +260,7 @@ pub fn json(
 ) -> Option<(JsonTemplate, bool)> {
     let mut reads_body = false;
     let mut each = |written: &str| {
-        let (template, reading) = compiled(written, Kind::Whole, here, read, source).ok_or(())?;
+        let (template, reading) = compiled(written, Kind::Lines, here, read, source).ok_or(())?;
         reads_body |= reading.roots.contains("body");
         Ok::<_, ()>(template)
     };

@@ -4,7 +4,7 @@
 use minijinja::Value;
 use serde_json::Map;
 
-use super::call::{Here, Read, json};
+use super::call::{Here, Read, check_value, json};
 use super::check::Source;
 use super::definition::StepDefinition;
 use super::names::Names;
@@ -84,7 +84,9 @@ pub fn condition(
     let mut perhaps = Read::default();
     for (name, value) in step.otherwise.iter().flat_map(|otherwise| &otherwise.value) {
         let here = Here { names, answer: false, line: value.referenced.line() };
-        let output = json(&source.json(value), here, &mut perhaps, source)?.0;
+        let value = source.json(value);
+        check_value(&format!("step `{}`: otherwise `{name}`", step.name), &value, here.line, source);
+        let output = json(&value, here, &mut perhaps, source)?.0;
         outputs.push((name.clone(), output));
     }
     Some(Condition { when, otherwise: outputs })

@@ -234,7 +234,9 @@ fn result(
         let line = value.referenced.line();
         check_result(name, line, schema, source);
         let here = Here { names, answer: false, line };
-        let field = call::json(&source.json(value), here, read, source);
+        let value = source.json(value);
+        call::check_value(&format!("result `{name}`"), &value, line, source);
+        let field = call::json(&value, here, read, source);
         fields.extend(field.map(|(template, _)| (name.clone(), template)));
     }
     ResultTemplate { fields }

@@ -236,6 +236,7 @@ pub fn compile(
 ) {
     for per in pers.iter().filter(|per| per.dependency == dependency.name) {
         let here = Here { names, answer: false, line: per.line };
+        call::check_braces(&format!("dependency `{}`: per", dependency.name), &per.text, per.line, source);
         let Some(template) = call::text(&per.text, here, read, source) else { continue };
         if let Some(rate) = dependency.more.get_mut(per.place) {
             rate.per = Some(Per { text: per.text.clone(), template });

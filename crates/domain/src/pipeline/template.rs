@@ -126,9 +126,9 @@ pub enum Template {
 pub(super) enum Kind {
     /// Text, or a value. The line break at the end of a YAML block is none of its own.
     Plain,
-    /// The same, with that line break.
-    Whole,
-    /// Text with the blanks around its expressions.
+    /// The same of several lines: the last line break counts.
+    Lines,
+    /// Text: blanks around an expression count as well.
     Exact,
     /// A path: every expression is encoded as one segment's part.
     Path,
@@ -154,7 +154,7 @@ impl Template {
         match kind {
             Kind::Path => return Program::line(&text).map(|program| Self::Path(Arc::new(program))),
             Kind::Xml => return Program::template(&text).map(|program| Self::Xml(Arc::new(program))),
-            Kind::Plain | Kind::Whole | Kind::Exact => {}
+            Kind::Plain | Kind::Lines | Kind::Exact => {}
         }
         match single_expression(&text, kind) {
             Some(expression) => {
@@ -281,7 +281,7 @@ fn read_with(filled: &Filled, kind: Kind, names: &Names, answer: bool, run_in: &
 /// What stands between `{{` and `}}` when nothing stands around them.
 fn single_expression(text: &str, kind: Kind) -> Option<&str> {
     let text = match kind {
-        Kind::Plain | Kind::Whole => text.trim(),
+        Kind::Plain | Kind::Lines => text.trim(),
         Kind::Exact => text,
         Kind::Path | Kind::Xml => return None,
     };

@@ -326,8 +326,8 @@ impl Caller {
         throttled: bool,
     ) -> End {
         let Some(response) = response else { return End::NoAnswer };
-        let budget = budget::read(&response.headers, self.clock.now());
-        let budget = budget.filter(|budget| !is_of_one_value(dependency, budget));
+        let of_all = |budget: &Budget| !is_of_one_value(dependency, budget);
+        let budget = budget::read(&response.headers, self.clock.now(), of_all);
         if throttled || matches!(response.status, 429 | 503 | 529) {
             return End::Refused(budget);
         }
@@ -349,4 +349,35 @@ fn is_of_one_value(dependency: &Dependency, budget: &Budget) -> bool {
 /// Whether each of its calls has a signature.
 fn is_signed(dependency: &Dependency) -> bool {
     matches!(dependency.auth, Some(Auth::Hmac(_) | Auth::AwsSigV4(_)))
+}
+
+#[cfg(test)]
+mod tests {
+    use penstock_domain::pipeline::Pipeline;
+
+    use super::*;
+
+    #[test]
+    fn the_limit_of_one_value_is_told_by_its_size() {
+        let is_of_one = |rates: &str, quota: Option<f64>| {
+            let text = format!(
+                "name: p\ncsv: {{ columns: [ {{ name: a }} ] }}\ndependencies: {{ d: {{ base_url: \"http://d.example\", rate: [ {rates} ] }} }}\n\
+                 steps: [ {{ name: s, dependency: d, request: {{ method: GET, path: /a }} }} ]\n"
+            );
+            let pipeline = Pipeline::load("p.yaml", &text, &|_| None).unwrap();
+            let budget = Budget { left: 0.0, reset: Duration::from_secs(1), quota };
+            is_of_one_value(&pipeline.dependencies[0], &budget)
+        };
+        let channel = "{ limit: 5, period: 5s, per: \"{{ row.a }}\" }";
+        for (rates, quota, expected) in [
+            (channel.to_owned(), Some(5.0), true),
+            (channel.to_owned(), Some(50.0), false),
+            (channel.to_owned(), None, false),
+            (format!("{channel}, {{ limit: 50, period: 1s }}"), Some(5.0), true),
+            (format!("{channel}, {{ limit: 5, period: 1s }}"), Some(5.0), false),
+            ("{ limit: 5, period: 1s }".to_owned(), Some(5.0), false),
+        ] {
+            assert_eq!(is_of_one(&rates, quota), expected, "{rates} {quota:?}");
+        }
+    }
 }

@@ -38,7 +38,7 @@ pub struct LastAnswers {
 }
 
 /// The last answer, and when it came.
-pub(crate) struct LastAnswer<T>(Mutex<Option<(Instant, T)>>);
+pub struct LastAnswer<T>(Mutex<Option<(Instant, T)>>);
 
 impl<T> Default for LastAnswer<T> {
     fn default() -> Self {
@@ -48,7 +48,7 @@ impl<T> Default for LastAnswer<T> {
 
 impl<T: Clone> LastAnswer<T> {
     /// The last answer while it is no older than `holds`, or else a new one. Whoever asks meanwhile waits for it.
-    pub(crate) async fn or_ask(&self, holds: Duration, ask: impl Future<Output = T>) -> T {
+    pub async fn or_ask(&self, holds: Duration, ask: impl Future<Output = T>) -> T {
         let mut last = self.0.lock().await;
         if let Some((at, answer)) = last.as_ref()
             && at.elapsed() < holds

@@ -18,7 +18,7 @@ use crate::worker::uses::Uses;
 /// While a dependency's next permit is further away than this, its pipeline claims nothing.
 const ADMIT_WITHIN: Duration = Duration::from_millis(500);
 
-/// While one that not every row calls is further away than this, rows go ahead of it.
+/// Rows that do not call a dependency wait for its next permit no longer than this.
 const LONG: Duration = Duration::from_secs(2);
 
 /// While a rate is not used up, this many times the rows are claimed that it lets through while one is processed.
@@ -48,8 +48,8 @@ impl Worker {
             useful.fold(room, |least, useful| least.min(left(useful).next_multiple_of(sharing.at_once)));
         match self.hold_up(pipeline, &load.waiting.uses) {
             HoldUp::None => admitted,
-            HoldUp::Perhaps if admitted > 0 && load.rows == 0 && load.waiting.uses.may_scout() => 1,
-            HoldUp::Perhaps | HoldUp::All => 0,
+            HoldUp::ButOne if admitted > 0 && load.rows == 0 && load.waiting.uses.may_try() => 1,
+            HoldUp::ButOne | HoldUp::All => 0,
         }
     }
 
@@ -82,12 +82,12 @@ impl Worker {
             if !holds || !pipeline.steps.iter().any(|step| step.dependency == index) {
                 continue;
             }
-            // Rows that do not call it come to nothing by a short wait. In a long one they go on.
+            // A short wait is no loss for rows that do not call it. In a long one they go on.
             if pipeline.always_calls(index) || wait <= LONG {
                 return HoldUp::All;
             }
             if uses.is_called_by_all(index) {
-                hold_up = HoldUp::Perhaps;
+                hold_up = HoldUp::ButOne;
             }
         }
         hold_up
@@ -128,29 +128,34 @@ impl Worker {
                 let rows = useful_at(rate, cost_of(&pipeline, index, uses) / share, load, wait);
                 useful = Some(useful.map_or(rows, |least| least.min(rows)));
             }
-            let named = dependency.named_rates().filter(|(_, rate)| paces(rate));
-            for (name, rate) in named {
-                let Some(calls) = Calls::of(&pipeline, index, name, uses) else { continue };
-                let taken = uses.taken(index, name);
-                // The first row finds out what a call takes, unless it ends before it comes to one.
-                if taken.is_none() && load.any_left {
+            for (name, rate) in dependency.named_rates().filter(|(_, rate)| paces(rate)) {
+                let calls = Calls::of(&pipeline, index, name, uses);
+                let Some(rows) = calls.and_then(|calls| self.useful_at_named(rate, name, &calls, load))
+                else {
                     continue;
-                }
-                let rows = taken.map_or(UNKNOWN_ROWS, |taken| {
-                    let share = self.caller.live_share(dependency, rate);
-                    let cost = (taken * calls.of_row / share).max(LEAST_COST);
-                    if !calls.are_corrected {
-                        return useful_at(rate, cost, load, wait);
-                    }
-                    // A permit is for what a call is said to take. Rows that ask at once have theirs one after the other by that, and
-                    // what a call leaves of it comes too late for them: beside the calls under way one row waits.
-                    1.0 + rate.per_second() * load.service().as_secs_f64() / cost
-                });
+                };
                 useful = Some(useful.map_or(rows, |least| least.min(rows)));
             }
         }
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a number of rows")]
         useful.map(|rows| rows.ceil().clamp(1.0, MOST_USEFUL) as usize)
+    }
+
+    /// How many rows are useful in flight at a limit with a name. None: any number.
+    fn useful_at_named(&self, rate: &Rate, name: &str, calls: &Calls<'_>, load: &Load) -> Option<f64> {
+        let Some(taken) = load.waiting.uses.taken(calls.index, name) else {
+            // The first row finds out what a call takes, unless it ends before it comes to one.
+            return (!load.any_left).then_some(UNKNOWN_ROWS);
+        };
+        let share = self.caller.live_share(calls.dependency, rate);
+        let cost = (taken * calls.of_row / share).max(LEAST_COST);
+        Some(if calls.are_corrected {
+            // A permit is for the estimate. Rows that ask together have theirs apart by that, also when less is taken: so one row waits
+            // beside the calls under way.
+            1.0 + rate.per_second() * load.service().as_secs_f64() / cost
+        } else {
+            useful_at(rate, cost, load, self.caller.predicted_wait(calls.dependency))
+        })
     }
 
     /// Until when an owner's own limits hold its rows up, of which `taken` are about to be claimed. None: they do not, and one
@@ -214,8 +219,8 @@ fn first_rate_limited(pipeline: &Pipeline) -> Option<&Dependency> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum HoldUp {
     None,
-    /// Rows of late did all call the dependency, and the next one may not.
-    Perhaps,
+    /// All but one now and then, which may not call the dependency: the rows before it did.
+    ButOne,
     All,
 }
 
@@ -241,22 +246,26 @@ fn cost_of(pipeline: &Pipeline, dependency: usize, uses: &Uses) -> f64 {
 }
 
 /// The calls of a row that take something of a dependency's limit with a name.
-struct Calls {
+struct Calls<'a> {
+    dependency: &'a Dependency,
+    /// The dependency's place in the pipeline.
+    index: usize,
     /// How many they are, on average.
     of_row: f64,
     /// Whether their answers say what they have taken.
     are_corrected: bool,
 }
 
-impl Calls {
-    /// None: no call takes anything of it. What a call for many rows takes is not known by the row.
-    fn of(pipeline: &Pipeline, dependency: usize, name: &str, uses: &Uses) -> Option<Self> {
-        let steps = pipeline.steps.iter().filter(|step| step.dependency == dependency && step.bulk.is_none());
+impl<'a> Calls<'a> {
+    /// None: no call takes anything of it. Bulk calls are left out: what one takes is not each row's.
+    fn of(pipeline: &'a Pipeline, index: usize, name: &str, uses: &Uses) -> Option<Self> {
+        let steps = pipeline.steps.iter().filter(|step| step.dependency == index && step.bulk.is_none());
         let steps = steps.filter(|step| step.costs.are_of(name));
-        let share = |step: &Step| if step.may_call_nothing() { uses.share(dependency) } else { 1.0 };
+        let share = |step: &Step| if step.may_call_nothing() { uses.share(index) } else { 1.0 };
         let of_row: f64 = steps.clone().map(share).sum();
         let are_corrected = steps.clone().any(|step| step.costs.are_corrected_of(name));
-        (of_row > 0.0).then_some(Self { of_row, are_corrected })
+        let dependency = &pipeline.dependencies[index];
+        (of_row > 0.0).then_some(Self { dependency, index, of_row, are_corrected })
     }
 }
 

@@ -1,5 +1,5 @@
-//! What a pipeline's rows use of its dependencies, where its definition does not say: a step may be left out by `when`, or find its
-//! answer, and what a call takes of a limit with a name its answer may say. A limit holds up those that call, and for what they take.
+//! What a pipeline's rows use of its dependencies, where its definition does not say it: `when` may leave a step out, a `cache` may
+//! have its answer, and an answer may say what its call has taken. A limit is to hold up the rows that call, for what they take.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -16,10 +16,10 @@ const NEWEST: f64 = 1.0 / 8.0;
 /// From this share on a dependency counts as one that every row calls.
 const ALL: f64 = 0.8;
 
-/// While a dependency that every row seems to call holds the others up for long, a row goes ahead this often: it may be one that does
-/// not. After rows that did call it is less often, up to the second of these.
-const SCOUT_EVERY: Duration = Duration::from_millis(250);
-const SCOUT_SELDOM: Duration = Duration::from_secs(30);
+/// While a dependency that every row seems to call holds the pipeline up for long, one row is tried this often: it may not call. Each
+/// one that did call doubles the time, up to the second of these.
+const TRY_EVERY: Duration = Duration::from_millis(250);
+const TRY_SELDOM: Duration = Duration::from_secs(30);
 
 /// What was counted of late.
 #[derive(Debug, Default)]
@@ -31,10 +31,10 @@ struct Counts {
     of: HashMap<usize, Use>,
     /// What calls have taken of limits with names, on average.
     taken: HashMap<(usize, String), f64>,
-    /// When the last row went ahead, whether what it does is still open, and how long after it the next one may.
-    scouted_at: Option<Instant>,
-    is_scouting: bool,
-    scout_pause: Duration,
+    /// When a row was tried last, whether it has not shown yet what it does, and after what time the next one is.
+    tried_at: Option<Instant>,
+    is_trying: bool,
+    try_pause: Duration,
 }
 
 #[derive(Debug, Default)]
@@ -72,9 +72,9 @@ impl Uses {
         }
         let mut counts = self.counts();
         counts.of.entry(dependency).or_default().called += 1;
-        if std::mem::take(&mut counts.is_scouting) {
-            // The next one may call as well, and then only waits.
-            counts.scout_pause = (counts.scout_pause * 2).clamp(SCOUT_EVERY * 2, SCOUT_SELDOM);
+        if std::mem::take(&mut counts.is_trying) {
+            // The next one may call as well, and is then tried for nothing.
+            counts.try_pause = (counts.try_pause * 2).clamp(TRY_EVERY * 2, TRY_SELDOM);
         }
     }
 
@@ -113,24 +113,24 @@ impl Uses {
         self.counts().taken.get(&(dependency, name.to_owned())).copied()
     }
 
-    /// Whether a row may go ahead although a limit holds them up; then the next one may only after a while.
-    pub(super) fn may_scout(&self) -> bool {
+    /// Whether a row may be tried although a limit holds the pipeline up; the next one may after a while.
+    pub(super) fn may_try(&self) -> bool {
         let mut counts = self.counts();
         let now = Instant::now();
-        let pause = counts.scout_pause.max(SCOUT_EVERY);
-        let may = counts.scouted_at.is_none_or(|at| now.saturating_duration_since(at) >= pause);
+        let pause = counts.try_pause.max(TRY_EVERY);
+        let may = counts.tried_at.is_none_or(|at| now.saturating_duration_since(at) >= pause);
         if may {
-            counts.scouted_at = Some(now);
-            counts.is_scouting = true;
+            counts.tried_at = Some(now);
+            counts.is_trying = true;
         }
         may
     }
 
     /// A row has ended without a call of a dependency that it may leave out: the next one may be such a row too.
-    pub(super) fn left(&self, noted: &[(usize, bool)]) {
+    pub(super) fn ended(&self, noted: &[(usize, bool)]) {
         if noted.iter().any(|(_, called)| !called) {
             let mut counts = self.counts();
-            (counts.scout_pause, counts.is_scouting) = (Duration::ZERO, false);
+            (counts.try_pause, counts.is_trying) = (Duration::ZERO, false);
         }
     }
 }
@@ -183,27 +183,27 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_row_goes_ahead_now_and_then() {
+    async fn one_row_is_tried_now_and_then() {
         let uses = Uses::default();
-        assert!(uses.may_scout());
-        assert!(!uses.may_scout());
-        tokio::time::advance(SCOUT_EVERY).await;
-        assert!(uses.may_scout());
+        assert!(uses.may_try());
+        assert!(!uses.may_try());
+        tokio::time::advance(TRY_EVERY).await;
+        assert!(uses.may_try());
         // Rows that call make it seldom, and one that does not makes it often again.
         for _ in 0..10 {
-            tokio::time::advance(SCOUT_SELDOM).await;
-            assert!(uses.may_scout());
+            tokio::time::advance(TRY_SELDOM).await;
+            assert!(uses.may_try());
             let mut noted = Vec::new();
             uses.came(0, &mut noted);
             uses.called(0, &mut noted);
-            uses.left(&noted);
+            uses.ended(&noted);
         }
-        tokio::time::advance(SCOUT_SELDOM / 2).await;
-        assert!(!uses.may_scout());
-        tokio::time::advance(SCOUT_SELDOM / 2).await;
-        assert!(uses.may_scout());
-        uses.left(&[(0, false)]);
-        tokio::time::advance(SCOUT_EVERY).await;
-        assert!(uses.may_scout());
+        tokio::time::advance(TRY_SELDOM / 2).await;
+        assert!(!uses.may_try());
+        tokio::time::advance(TRY_SELDOM / 2).await;
+        assert!(uses.may_try());
+        uses.ended(&[(0, false)]);
+        tokio::time::advance(TRY_EVERY).await;
+        assert!(uses.may_try());
     }
 }

@@ -344,7 +344,7 @@ impl Loader<'_, '_, '_> {
         for (key, value) in keys {
             let written = super::super::template::text_of(self.source.json(value));
             let at = value.referenced.line();
-            let kind_of = if key == "content" { Kind::Whole } else { Kind::Plain };
+            let kind_of = if key == "content" { Kind::Lines } else { Kind::Plain };
             let here = Here { names: self.names, answer: false, line: at };
             let (template, _) = compiled(&written, kind_of, here, self.read, self.source)?;
             match key.as_str() {

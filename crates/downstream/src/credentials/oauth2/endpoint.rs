@@ -27,8 +27,14 @@ const MOST_WORDS: usize = 500;
 /// Characters of its code.
 const MOST_CODE: usize = 64;
 
-/// Asks for a token, with a refresh token where the grant is one.
-pub(super) async fn ask(fetching: &Fetching<'_>, refresh: Option<&str>) -> Fetched {
+/// The longest life of a token, in seconds: ten years.
+const LONGEST_LIFE: f64 = 10.0 * 365.0 * 86400.0;
+
+/// How long a token is used of whose life nothing is left.
+const NEARLY_OVER: Duration = Duration::from_secs(1);
+
+/// Asks for a token, with a refresh token where the grant is one. `had_end`: the token before this one had an end.
+pub(super) async fn ask(fetching: &Fetching<'_>, refresh: Option<&str>, had_end: bool) -> Fetched {
     let fails = |reason: String| Fetched::Fails { reason, after: None };
     let (request, secrets) = match request(fetching, refresh) {
         Ok(request) => request,
@@ -60,7 +66,7 @@ pub(super) async fn ask(fetching: &Fetching<'_>, refresh: Option<&str>) -> Fetch
         Ok(Err(reason)) => fails(format!("the token endpoint: {reason}")),
         Ok(Ok((head, body))) => {
             let after = wait(fetching, head.status.as_u16(), &head.headers);
-            meaning(head.status.as_u16(), &body, after, &secrets)
+            meaning(head.status.as_u16(), &body, after, &secrets, had_end)
         }
     }
 }
@@ -162,10 +168,10 @@ fn client(id: &str, password: &str) -> String {
 }
 
 /// What an answer means. 408, 425 and 429 state nothing about the credentials.
-fn meaning(status: u16, body: &[u8], after: Option<Duration>, secrets: &[String]) -> Fetched {
+fn meaning(status: u16, body: &[u8], after: Option<Duration>, secrets: &[String], had_end: bool) -> Fetched {
     let json: Option<Value> = serde_json::from_slice(body).ok();
     match status {
-        200..=299 => match json.as_ref().and_then(token) {
+        200..=299 => match json.as_ref().and_then(|json| token(json, had_end)) {
             Some(token) => token,
             None => without_token(refusal(status, json.as_ref(), &[], secrets), after),
         },
@@ -187,17 +193,21 @@ fn without_token(refusal: Refusal, after: Option<Duration>) -> Fetched {
     Fetched::Fails { reason: format!("the token endpoint's answer has no access token{said}"), after }
 }
 
-fn token(json: &Value) -> Option<Fetched> {
+fn token(json: &Value, had_end: bool) -> Option<Fetched> {
     let text = |key: &str| json.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
     let access = text("access_token")?.to_owned();
-    // Some endpoints write the number as a text. What 0 says depends on what the endpoint said before.
+    // Some endpoints write the number as a text.
     let seconds = match json.get("expires_in") {
         Some(Value::Number(number)) => number.as_f64(),
         Some(Value::String(text)) => text.trim().parse::<f64>().ok(),
         _ => None,
     };
-    let seconds = seconds.filter(|seconds| seconds.is_finite());
-    let life = seconds.map(|seconds| Duration::from_secs_f64(seconds.clamp(0.0, 10.0 * 365.0 * 86400.0)));
+    let life = match seconds.filter(|seconds| seconds.is_finite()) {
+        Some(seconds) if seconds > 0.0 => Some(Duration::from_secs_f64(seconds.min(LONGEST_LIFE))),
+        // The same token again, whose time is over in a moment. An endpoint that has never said more means no end by 0.
+        Some(_) => had_end.then_some(NEARLY_OVER),
+        None => None,
+    };
     Some(Fetched::Token { access, refresh: text("refresh_token").map(str::to_owned), life })
 }
 
@@ -236,12 +246,17 @@ mod tests {
 
     #[test]
     fn an_answer_is_a_token_a_failure_or_a_refusal() {
-        let of =
-            |status: u16, body: &str| match meaning(status, body.as_bytes(), None, &["s3cret".to_owned()]) {
-                Fetched::Token { access, refresh, life } => format!("token {access} {refresh:?} {life:?}"),
-                Fetched::Fails { reason, .. } => format!("fails: {reason}"),
-                Fetched::Refuses(refusal) => format!("refuses {}: {}", refusal.code, refusal.reason),
-            };
+        let of = |status: u16, body: &str| match meaning(
+            status,
+            body.as_bytes(),
+            None,
+            &["s3cret".to_owned()],
+            false,
+        ) {
+            Fetched::Token { access, refresh, life } => format!("token {access} {refresh:?} {life:?}"),
+            Fetched::Fails { reason, .. } => format!("fails: {reason}"),
+            Fetched::Refuses(refusal) => format!("refuses {}: {}", refusal.code, refusal.reason),
+        };
         for (status, body, meant) in [
             (200, r#"{"access_token": "t", "expires_in": 3600}"#, "token t None Some(3600s)"),
             (
@@ -250,7 +265,7 @@ mod tests {
                 "token t Some(\"r\") Some(60s)",
             ),
             (200, r#"{"access_token": "t"}"#, "token t None None"),
-            (200, r#"{"access_token": "t", "expires_in": 0}"#, "token t None Some(0ns)"),
+            (200, r#"{"access_token": "t", "expires_in": 0}"#, "token t None None"),
             (200, r#"{"error": "invalid_code"}"#, "refuses invalid_code: invalid_code"),
             (
                 200,
@@ -272,6 +287,19 @@ mod tests {
             (401, "", "refuses http_401: the token endpoint answered 401"),
         ] {
             assert_eq!(of(status, body), meant, "{status} {body}");
+        }
+    }
+
+    #[test]
+    fn a_token_of_which_nothing_is_left_ends_where_tokens_have_an_end() {
+        for (had_end, expected) in [(true, Some(NEARLY_OVER)), (false, None)] {
+            for expires_in in ["0", "-5", "\"0\""] {
+                let body = format!(r#"{{"access_token": "t", "expires_in": {expires_in}}}"#);
+                let Fetched::Token { life, .. } = meaning(200, body.as_bytes(), None, &[], had_end) else {
+                    panic!("{body}")
+                };
+                assert_eq!(life, expected, "{body}");
+            }
         }
     }
 }

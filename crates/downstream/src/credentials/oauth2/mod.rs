@@ -74,9 +74,6 @@ impl Token {
     }
 }
 
-/// How long a token is used of which nothing is left.
-const NEARLY_OVER: Duration = Duration::from_secs(1);
-
 /// What an endpoint said when it refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
@@ -257,22 +254,19 @@ impl Tokens {
 
     async fn fetch(&self, fetching: &Fetching<'_>, name: &str, slot: &Slot) -> Asked {
         let asked_at = Instant::now();
-        let unusable = slot.state().unusable.clone();
+        let (unusable, had_end) = {
+            let state = slot.state();
+            (state.unusable.clone(), state.token.as_ref().is_some_and(|token| token.ends_at.is_some()))
+        };
         let replaces = unusable.is_some() && !matches!(fetching.auth.grant, Grant::RefreshToken(_));
         let fetched = match &fetching.auth.grant {
             Grant::RefreshToken(_) => self.renew(fetching, name, unusable).await,
-            _ => endpoint::ask(fetching, None).await,
+            _ => endpoint::ask(fetching, None, had_end).await,
         };
         let mut state = slot.state();
         let now = Instant::now();
         match fetched {
             Fetched::Token { access, life, .. } => {
-                let had_end = state.token.as_ref().is_some_and(|token| token.ends_at.is_some());
-                let life = match life {
-                    // It hands the same token out again, whose time is nearly over. An endpoint that never said more has no end.
-                    Some(Duration::ZERO) => had_end.then_some(NEARLY_OVER),
-                    life => life,
-                };
                 let value = match secret("the access token", &format!("Bearer {access}")) {
                     Ok(value) => value,
                     Err(reason) => return failed(&mut state, now, reason, None),

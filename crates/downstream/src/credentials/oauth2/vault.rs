@@ -141,8 +141,12 @@ pub(super) async fn renew(
         }
         match vault.begin(name, version, RENEWED_WITHIN).await {
             Ok(true) => {
+                let had_end = kept.as_ref().is_some_and(|kept| kept.ends_at.is_some());
                 let refresh = kept.map_or(seed, |kept| kept.refresh);
-                return renewed(vault, fetching, name, version, &refresh, hash).await;
+                let asked_at = fetching.clock.now();
+                let fetched = endpoint::ask(fetching, Some(&refresh), had_end).await;
+                let tokens = kept_of(&fetched, asked_at, refresh, hash);
+                return keep(vault, name, version, fetched, tokens).await;
             }
             Ok(false) => tokio::time::sleep(LOOK_EVERY).await,
             Err(reason) => return fails(reason),
@@ -157,31 +161,27 @@ fn still_usable(kept: &KeptTokens, now: Timestamp, unusable: Option<&str>) -> Op
     usable.then(|| Fetched::Token { access: kept.access.clone(), refresh: None, life })
 }
 
-/// Renews the tokens and keeps them. When they cannot be kept, the access token is used all the same: it is all there is.
-async fn renewed(
+/// What is to be kept of a renewal; none: it failed.
+fn kept_of(fetched: &Fetched, asked_at: Timestamp, refresh: String, seed: String) -> Option<KeptTokens> {
+    let Fetched::Token { access, refresh: new, life } = fetched else { return None };
+    let at = |life: Duration| (asked_at + life).millis();
+    Some(KeptTokens {
+        seed,
+        refresh: new.clone().unwrap_or(refresh),
+        access: access.clone(),
+        renew_at: life.map(|life| at(life.mul_f64(0.8))),
+        ends_at: life.map(at),
+    })
+}
+
+/// Keeps renewed tokens. When they cannot be kept, the access token is used all the same: it is all there is.
+async fn keep(
     vault: &dyn TokenVault,
-    fetching: &Fetching<'_>,
     name: Uuid,
     version: i64,
-    refresh: &str,
-    seed: String,
+    fetched: Fetched,
+    tokens: Option<KeptTokens>,
 ) -> Fetched {
-    let asked_at = fetching.clock.now();
-    let fetched = endpoint::ask(fetching, Some(refresh)).await;
-    let tokens = match &fetched {
-        Fetched::Token { access, refresh: new, life } => {
-            let life = life.filter(|life| !life.is_zero());
-            let at = |life: Duration| (asked_at + life).millis();
-            Some(KeptTokens {
-                seed,
-                refresh: new.clone().unwrap_or_else(|| refresh.to_owned()),
-                access: access.clone(),
-                renew_at: life.map(|life| at(life.mul_f64(0.8))),
-                ends_at: life.map(at),
-            })
-        }
-        _ => None,
-    };
     for _ in 0..TRIES {
         match vault.end(name, version, tokens.as_ref()).await {
             Ok(()) => return fetched,

@@ -117,7 +117,7 @@ impl RowTask<'_> {
 
     /// The row was recorded for a call that cannot be made again with the same rows.
     fn broken(&self, at: StepAt<'_>, progress: &mut Progress) -> StepResult {
-        let over = at.forgets_broken();
+        let over = at.deletes_incomplete_call();
         progress.together = Together::of(1, over, &self.gatherer.writer, Reserved::default()).pop();
         StepResult::Settled(self.failed(at, broken(at), progress))
     }

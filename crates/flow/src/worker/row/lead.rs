@@ -109,7 +109,7 @@ impl RowTask<'_> {
     fn reply_apart(&self, at: StepAt<'_>, members: Vec<Member>, call: CallId) {
         let not_made = match self.gatherer.mates(call) {
             Mates::Broken if !(self.draining)() => {
-                return self.reply_all(members, Some(call), at.forgets_broken(), || Reply::Broken);
+                return self.reply_all(members, Some(call), at.deletes_incomplete_call(), || Reply::Broken);
             }
             Mates::Requeued(until) => NotMade::NotAlone(until),
             Mates::Coming | Mates::Broken => NotMade::NotNow,
@@ -249,7 +249,7 @@ impl RowTask<'_> {
             }
         }
         if prepared.members.len() < rows && round.recorded.is_some() {
-            self.reply_all(prepared.members, round.recorded, at.forgets_broken(), || Reply::Broken);
+            self.reply_all(prepared.members, round.recorded, at.deletes_incomplete_call(), || Reply::Broken);
             return None;
         }
         Some(prepared).filter(|prepared| !prepared.members.is_empty())

@@ -30,7 +30,7 @@ impl RowTask<'_> {
         let mut progress = Progress::new(&claimed, self.services.clock.now());
         progress.coming = coming;
         let mut end = self.run_steps(claimed, &mut progress).instrument(self.trace.span.clone()).await;
-        self.uses.left(&progress.uses);
+        self.uses.ended(&progress.uses);
         if let Some(coming) = &mut progress.coming {
             match &end {
                 RowEnd::Settled(Settled::Requeued { not_before, .. }, _) => coming.requeued(*not_before),

@@ -96,10 +96,8 @@ impl RowTask<'_> {
             self.caller.correct(self.dependency(at), owner, spend, &actual, answer.left_at).await;
         }
     }
-}
 
-impl RowTask<'_> {
-    /// A call has taken what its answer says, and of other limits with names what was known before.
+    /// A call has taken what its answer says, and of limits of which it says nothing what was charged.
     fn took(&self, at: StepAt<'_>, spend: &Spend, actual: &[(String, u32)]) {
         let is_said = |name: &str| actual.iter().any(|(said, _)| said == name);
         let known = spend.named.iter().filter(|(name, _)| !is_said(name));

@@ -73,12 +73,10 @@ impl StepAt<'_> {
     pub(super) fn stored_index(&self) -> Option<u16> {
         u16::try_from(self.index).ok()
     }
-}
 
-impl StepAt<'_> {
-    /// Whether a recorded call that cannot be made now, because some of its rows are not there, is forgotten. Of a keyed request its
-    /// rows are remembered: once all of them are retried, the same call is made with its key. Looks may be made one by one.
-    pub(super) fn forgets_broken(&self) -> bool {
+    /// Whether the record of a call is deleted when some of its rows are not there to make it. That of a keyed request stays: once all of
+    /// its rows are retried, the same call is made with its key. Looks may be made one by one.
+    pub(super) fn deletes_incomplete_call(&self) -> bool {
         !self.step.keyed || self.look.is_some()
     }
 }
